@@ -1,7 +1,7 @@
 //! Guests with a disk: what of the disk arrives, and what remains of it when something goes wrong.
 
 use crate::common::real::{Process, RunningTestbed, TestDir, ready, signal, with_small_disk};
-use nix::sys::signal::Signal;
+use nix::sys::{signal::Signal, statvfs::statvfs};
 use std::{fs::File, io::Write, thread, time::Duration};
 use stressor::disk::BLOCK_BYTES;
 use testbed::{
@@ -133,6 +133,12 @@ include:
     assert_given_up(&format!("{BLOCK}{cut}"), ["3s", "9s"]);
 }
 
+/// Returns how much of a file system is used, in bytes.
+fn used(folder: &str) -> u64 {
+    let space = statvfs(folder).unwrap();
+    (space.blocks() - space.blocks_free()) * space.fragment_size()
+}
+
 /// The destination's file system is full by the time that the disk is copied to it.
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
@@ -141,8 +147,8 @@ fn a_destination_whose_disk_is_full_leaves_the_guest_whole_at_the_source() {
     with_small_disk("/var/tmp", 192 << 20, || {
         let dir = TestDir::new(&ready, BLOCK);
         let mut run = dir.start(&RUN);
-        // The source's disk has its 64 MiB by then, and the guest writes only to that part.
-        qemu(&mut run, "destination");
+        // The guest writes only to that part of the source's disk.
+        run.wait_for("the source's disk", |_| (used("/var/tmp") >= 64 << 20).then_some(()));
         let mut filler = File::create("/var/tmp/filler").unwrap();
         while filler.write_all(&[1; 1 << 14]).is_ok() {}
         assert_eq!(run.end(), 3, "{}", dir.shown());
