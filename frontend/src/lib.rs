@@ -25,6 +25,7 @@ mod text;
 
 pub use printer::Printer;
 pub use signals::{is_ignored, survive_size_limits, termination_signals};
+pub use sys::survive;
 pub use text::{Text, one_line};
 
 /// The time for which a program that must end waits for a stream that takes no output, in milliseconds.
@@ -119,7 +120,11 @@ fn takes_output(stream: impl AsFd, limit: PollTimeout) -> bool {
     }
 }
 
-fn unless_closed(written: io::Result<()>) -> io::Result<()> {
+/// Returns no error if the reader of what was written has closed the pipe: it does not want more.
+///
+/// # Errors
+/// If it could not be written for another reason.
+pub fn unless_closed(written: io::Result<()>) -> io::Result<()> {
     written.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
 }
 

@@ -21,7 +21,7 @@ pub fn termination_signals() -> impl Iterator<Item = Signal> {
 /// can report. The signal SIGXFSZ would end it without a word. Call this first in `main`.
 pub fn survive_size_limits() {
     if !is_ignored(Signal::SIGXFSZ) {
-        sys::survive(Signal::SIGXFSZ);
+        let _ = sys::survive(Signal::SIGXFSZ);
     }
 }
 

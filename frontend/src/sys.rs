@@ -7,10 +7,12 @@ use std::ffi::c_int;
 extern "C" fn do_nothing(_signal: c_int) {}
 
 /// Makes this process survive a signal. Programs that it starts get the default action.
-pub(crate) fn survive(signal: Signal) {
+///
+/// # Errors
+/// If no process survives the signal.
+pub fn survive(signal: Signal) -> nix::Result<()> {
     // A handler that does nothing, because programs would inherit SIG_IGN.
     let action = SigAction::new(SigHandler::Handler(do_nothing), SaFlags::SA_RESTART, SigSet::empty());
     // SAFETY: the handler does nothing, which is safe in a signal handler.
-    // This fails for signals that no process survives.
-    let _ = unsafe { sigaction(signal, &action) };
+    unsafe { sigaction(signal, &action) }.map(drop)
 }

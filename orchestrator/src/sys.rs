@@ -7,7 +7,7 @@ use nix::{
     net::if_::if_nametoindex,
     sys::{
         prctl,
-        signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
+        signal::{SigSet, Signal},
         socket::{AddressFamily, SockFlag, SockType, socket},
     },
     unistd::{execveat, getpid, getppid, setsid},
@@ -80,18 +80,11 @@ pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-extern "C" fn do_nothing(_signal: libc::c_int) {}
-
 /// Makes this process survive the signals of Ctrl-C, Ctrl-\ and Ctrl-Z. Programs that it starts get the
 /// default actions.
 pub(crate) fn survive_terminal_signals() -> io::Result<()> {
-    // A handler that does nothing, because programs would inherit SIG_IGN.
-    let action = SigAction::new(SigHandler::Handler(do_nothing), SaFlags::SA_RESTART, SigSet::empty());
-    for signal in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP] {
-        // SAFETY: the handler does nothing, which is safe in a signal handler.
-        unsafe { sigaction(signal, &action) }?;
-    }
-    Ok(())
+    let signals = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP];
+    Ok(signals.into_iter().try_for_each(frontend::survive)?)
 }
 
 /// Makes the kernel kill the program when the thread that starts it ends.

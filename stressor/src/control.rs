@@ -17,7 +17,7 @@ use crate::{
     meter::Reader,
     protocol::{Answer, Command, Hello, Message, Request, TELEMETRY_INTERVAL_MS, Telemetry},
 };
-use frontend::Text;
+use frontend::{Text, unless_closed};
 use serde::Deserialize;
 use std::{
     fs,
@@ -100,9 +100,7 @@ pub fn serve(
         Ok(Event::OutputEnded(written)) => written,
         _ => Err(io::Error::new(io::ErrorKind::TimedOut, "nobody reads it")),
     });
-    written
-        .or_else(|cause| if cause.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(cause) })
-        .map_err(|cause| Error::system(format!("write to {sink}"), cause))
+    unless_closed(written).map_err(|cause| Error::system(format!("write to {sink}"), cause))
 }
 
 /// Reads requests until the input ends or nobody carries them out any more.
