@@ -48,8 +48,7 @@ impl Turn {
     }
 
     /// Waits until no other test runs, or waits for one of the other turns. For a test that measures a
-    /// workload, which would not reach the requested rate on a busy host, or that takes any run in progress
-    /// for its own.
+    /// workload, which would not reach the requested rate on a busy host.
     pub(crate) fn alone() -> Self {
         TURNS.alone()
     }

@@ -3,12 +3,12 @@
 
 use crate::common::{
     documents::{COMMANDS, Trial, root},
-    real::{Ready, ready, ready_alone, ready_light, skipped},
+    real::{Ready, ready, ready_light, skipped},
     shown,
 };
 use nix::{
     sys::signal::{Signal, kill},
-    unistd::Pid,
+    unistd::{Pid, geteuid},
 };
 use std::{
     fs,
@@ -42,19 +42,36 @@ fn place() -> TempDir {
 
 /// Returns a shell that runs a command in this place, with the programs of this build.
 fn shell(ready: &Ready, place: &Path, command: &str) -> Command {
-    let mut shell = Command::new("sh");
-    let path = std::env::var("PATH").unwrap_or_default();
-    shell.args(["-c", command]).current_dir(place).env("PATH", format!("{}:{path}", ready.bin.display()));
-    shell.stdin(Stdio::null());
-    shell
+    with_programs("sh", ready, place, &["-c", command])
 }
 
-/// The beginning of the commands that enter a lab: the lab of any run in progress.
+/// Does the same as [`shell`] in a PID namespace of its own, where no other process is in `/proc`.
+fn lone_shell(ready: &Ready, place: &Path, command: &str) -> Command {
+    let user: &[&str] = if geteuid().is_root() { &[] } else { &["--user", "--map-root-user"] };
+    let own = ["--pid", "--fork", "--kill-child=KILL", "--mount-proc", "sh", "-c", command];
+    with_programs("unshare", ready, place, &[user, &own].concat())
+}
+
+/// Returns a command that runs in this place, and finds the programs of this build.
+fn with_programs(program: &str, ready: &Ready, place: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.args(args).current_dir(place).env("PATH", format!("{}:{path}", ready.bin.display()));
+    command.stdin(Stdio::null());
+    command
+}
+
+/// The beginning of the commands that enter a lab: the lab of any run in progress on this host.
 const SHELL: &str = "testbed lab shell";
 
-/// Runs the chosen commands, and checks their exit codes. Returns how many there are.
+/// Runs the chosen commands in shells that `shell` returns, and checks their exit codes. Returns how many
+/// there are.
 #[track_caller]
-fn try_commands(ready: &Ready, is_chosen: impl Fn(&str) -> bool) -> usize {
+fn try_commands(
+    ready: &Ready,
+    shell: fn(&Ready, &Path, &str) -> Command,
+    is_chosen: impl Fn(&str) -> bool,
+) -> usize {
     let place = place();
     let mut tried = 0;
     for (command, trial) in COMMANDS.iter().filter(|(command, _)| is_chosen(command)) {
@@ -71,15 +88,20 @@ fn try_commands(ready: &Ready, is_chosen: impl Fn(&str) -> bool) -> usize {
 #[ignore = "runs QEMU: cargo xtask test"]
 fn documented_commands_work() {
     let Some(ready) = ready() else { return };
-    let tried = try_commands(&ready, |command| !command.starts_with(SHELL));
+    let tried = try_commands(&ready, shell, |command| !command.starts_with(SHELL));
     assert!(tried > 5, "only {tried}");
 }
 
 #[test]
 #[ignore = "makes labs: cargo xtask test"]
 fn documented_shells_work() {
-    let Some(ready) = ready_alone() else { return };
-    let tried = try_commands(&ready, |command| command.starts_with(SHELL));
+    let Some(ready) = ready_light() else { return };
+    let empty = lone_shell(&ready, Path::new("/"), "true").output().unwrap();
+    if !empty.status.success() {
+        skipped::<()>(&format!("no PID namespace without other runs: {}", shown(&empty)));
+        return;
+    }
+    let tried = try_commands(&ready, lone_shell, |command| command.starts_with(SHELL));
     assert!(tried > 4, "only {tried}");
 }
 
@@ -114,7 +136,7 @@ fn documented_commands_of_netem_work_on_an_interface() {
     let sandbox = "ip link add eth0 type veth peer name far && ip link set eth0 up && ip link set far up && \
                    ip link set lo up && ip address add 192.0.2.2/24 dev eth0";
     let inside = |script: &str| {
-        let own = if nix::unistd::geteuid().is_root() { "-n" } else { "-rn" };
+        let own = if geteuid().is_root() { "-n" } else { "-rn" };
         let script = format!("unshare {own} sh -c '{sandbox} && {script}'");
         shell(&ready, place.path(), &script).output().unwrap()
     };
