@@ -48,13 +48,21 @@ pub(super) async fn follow(mut follower: Follower, hub: &Hub) {
 
 /// Returns the version of the folder's report: a text that differs if the report may differ.
 pub(super) fn version(folder: &Path) -> String {
-    let of = |name: &str| {
-        let found = fs::metadata(folder.join(name)).ok();
-        found.map_or_else(String::new, |found| {
-            format!("{}.{}.{:09}", found.len(), found.mtime(), found.mtime_nsec())
+    version_of(&report_files(folder))
+}
+
+/// Returns what is known of the files that the folder's report shows, the records first.
+fn report_files(folder: &Path) -> [Option<Metadata>; 2] {
+    [store::CELLS, store::ENVIRONMENT].map(|name| fs::metadata(folder.join(name)).ok())
+}
+
+fn version_of(files: &[Option<Metadata>; 2]) -> String {
+    let of = |file: &Option<Metadata>| {
+        file.as_ref().map_or_else(String::new, |file| {
+            format!("{}.{}.{:09}", file.len(), file.mtime(), file.mtime_nsec())
         })
     };
-    [store::CELLS, store::ENVIRONMENT].map(of).join("-")
+    files.each_ref().map(of).join("-")
 }
 
 /// The position in the files of a results folder.
@@ -103,16 +111,19 @@ impl Follower {
         }
     }
 
-    /// Reports changes of the records and of which attempt is in progress.
+    /// Reports changes of the records and of which attempt is in progress. Both come from one look at the
+    /// records, so that the news that an attempt has ended comes after that of its record.
     fn read_folder(&mut self, hub: &Hub) {
-        let version = version(&self.folder);
+        let files = report_files(&self.folder);
+        let version = version_of(&files);
         if version != self.version {
             self.version.clone_from(&version);
             hub.set_version(version);
         }
         let attempts = self.folder.join("attempts");
-        let modified = |path: &Path| fs::metadata(path).and_then(|found| found.modified()).ok();
-        let changed = [modified(&self.folder.join(store::CELLS)), modified(&attempts)];
+        let modified = |found: &Metadata| found.modified().ok();
+        let changed =
+            [files[0].as_ref().and_then(modified), fs::metadata(&attempts).ok().as_ref().and_then(modified)];
         // The next change within a tick of the kernel's clock may not change the time.
         let is_recent = |time: &Option<SystemTime>| {
             time.is_some_and(|time| time.elapsed().is_ok_and(|age| age < CLOCK_RESOLUTION))
@@ -260,6 +271,31 @@ mod tests {
             panic!("{seen:?}");
         };
         assert_eq!((begun, points.len()), (&News::Attempt { name: Some("a #1".into()) }, 1));
+    }
+
+    /// The record may be written at any moment of a check, so there are many trials.
+    #[test]
+    fn the_news_of_a_record_comes_before_that_of_the_end_of_its_attempt() {
+        for trial in 0..200 {
+            let folder = tempfile::tempdir().unwrap();
+            let (cells, attempts) = (folder.path().join(store::CELLS), folder.path().join("attempts"));
+            fs::create_dir_all(attempts.join("a.1")).unwrap();
+            write(&cells, "", 7200);
+            set_age(&attempts.join("a.1"), 7000);
+            let hub = Hub::new(folder.path());
+            let (mut follower, mut known) = (Follower::new(folder.path()), Known::default());
+            follower.read_folder(&hub);
+            assert!(hub.news(&mut known).contains(&News::Attempt { name: Some("a #1".into()) }));
+            let writer = std::thread::spawn(move || fs::write(cells, "a record\n").unwrap());
+            let first = loop {
+                follower.read_folder(&hub);
+                if let Some(first) = hub.news(&mut known).into_iter().next() {
+                    break first;
+                }
+            };
+            assert!(matches!(first, News::Page { .. }), "trial {trial}: {first:?}");
+            writer.join().unwrap();
+        }
     }
 
     #[test]

@@ -5,11 +5,11 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     process::Child,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// How long a viewer waits for anything. It is long, because hosts may be busy.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Returns the address of the page that a program has printed on its standard error, and continues to read,
 /// so that the program does not block.
@@ -63,10 +63,13 @@ impl Viewer {
         Self(BufReader::new(send(port, &format!("GET {path}events HTTP/1.1\r\nHost: {host}\r\n\r\n"))))
     }
 
-    /// Waits for the next event.
+    /// Waits for the next event, as long as [`PATIENCE`]. The server sends comments in between, so a read
+    /// from the connection never takes that long.
     #[track_caller]
     pub(crate) fn next(&mut self) -> Value {
+        let deadline = Instant::now() + PATIENCE;
         loop {
+            assert!(Instant::now() < deadline, "no event for {PATIENCE:?}");
             let mut line = String::new();
             assert!(self.0.read_line(&mut line).unwrap() > 0, "the stream ended");
             if let Some(json) = line.strip_prefix("data: ") {
