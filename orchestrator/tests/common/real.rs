@@ -649,6 +649,17 @@ pub(crate) fn with_small_disk(folder: &str, bytes: u64, test: impl FnOnce() + Se
     });
 }
 
+/// Returns a shell that runs a script in a PID namespace of its own, so that the script and what it starts
+/// find no other processes, and no other runs, in `/proc`.
+pub(crate) fn shell_without_other_processes(script: &str) -> Command {
+    let mut unshare = Command::new("unshare");
+    if !geteuid().is_root() {
+        unshare.args(["--user", "--map-root-user"]);
+    }
+    unshare.args(["--pid", "--fork", "--mount-proc", "--kill-child=KILL", "sh", "-c", script]);
+    unshare
+}
+
 /// Runs a test in a thread that has new namespaces of these kinds.
 fn in_own_namespaces(kinds: CloneFlags, test: impl FnOnce() + Send) {
     thread::scope(|scope| {

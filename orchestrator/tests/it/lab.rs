@@ -2,7 +2,7 @@
 //!
 //! Each test has its own PID namespace, so that it finds no other runs in `/proc`.
 
-use crate::common::real::{copy_program, skipped};
+use crate::common::real::{copy_program, shell_without_other_processes, skipped};
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::{Pid, geteuid, getpgid},
@@ -57,19 +57,7 @@ impl Sandbox {
         let marker = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let dir = tempfile::tempdir().unwrap();
         copy_program(env!("CARGO_BIN_EXE_testbed").as_ref(), dir.path());
-        let mut unshare = Command::new("unshare");
-        if !geteuid().is_root() {
-            unshare.args(["--user", "--map-root-user"]);
-        }
-        unshare.args([
-            "--pid",
-            "--fork",
-            "--mount-proc",
-            "--kill-child=KILL",
-            "sh",
-            "-c",
-            "echo there; read never",
-        ]);
+        let mut unshare = shell_without_other_processes("echo there; read never");
         unshare.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut holder = unshare.spawn().map_err(|error| format!("cannot run unshare: {error}"))?;
         let mut there = [0; 6];

@@ -3,7 +3,7 @@
 
 use crate::common::{
     documents::{COMMANDS, Trial, root},
-    real::{Ready, ready, ready_light, skipped},
+    real::{Ready, ready, ready_light, shell_without_other_processes, skipped},
     shown,
 };
 use nix::{
@@ -42,23 +42,21 @@ fn place() -> TempDir {
 
 /// Returns a shell that runs a command in this place, with the programs of this build.
 fn shell(ready: &Ready, place: &Path, command: &str) -> Command {
-    with_programs("sh", ready, place, &["-c", command])
+    let mut shell = Command::new("sh");
+    shell.args(["-c", command]);
+    at(ready, place, shell)
 }
 
-/// Does the same as [`shell`] in a PID namespace of its own, where no other process is in `/proc`.
+/// Does the same as [`shell`], for a command that must find no run in progress.
 fn lone_shell(ready: &Ready, place: &Path, command: &str) -> Command {
-    let user: &[&str] = if geteuid().is_root() { &[] } else { &["--user", "--map-root-user"] };
-    let own = ["--pid", "--fork", "--kill-child=KILL", "--mount-proc", "sh", "-c", command];
-    with_programs("unshare", ready, place, &[user, &own].concat())
+    at(ready, place, shell_without_other_processes(command))
 }
 
-/// Returns a command that runs in this place, and finds the programs of this build.
-fn with_programs(program: &str, ready: &Ready, place: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(program);
+fn at(ready: &Ready, place: &Path, mut shell: Command) -> Command {
     let path = std::env::var("PATH").unwrap_or_default();
-    command.args(args).current_dir(place).env("PATH", format!("{}:{path}", ready.bin.display()));
-    command.stdin(Stdio::null());
-    command
+    shell.current_dir(place).env("PATH", format!("{}:{path}", ready.bin.display()));
+    shell.stdin(Stdio::null());
+    shell
 }
 
 /// The beginning of the commands that enter a lab: the lab of any run in progress on this host.
