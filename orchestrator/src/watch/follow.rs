@@ -121,9 +121,8 @@ impl Follower {
             hub.set_version(version);
         }
         let attempts = self.folder.join("attempts");
-        let modified = |found: &Metadata| found.modified().ok();
-        let changed =
-            [files[0].as_ref().and_then(modified), fs::metadata(&attempts).ok().as_ref().and_then(modified)];
+        let modified = |found: &Option<Metadata>| found.as_ref()?.modified().ok();
+        let changed = [modified(&files[0]), modified(&fs::metadata(&attempts).ok())];
         // The next change within a tick of the kernel's clock may not change the time.
         let is_recent = |time: &Option<SystemTime>| {
             time.is_some_and(|time| time.elapsed().is_ok_and(|age| age < CLOCK_RESOLUTION))
