@@ -75,9 +75,14 @@ pub fn tell(text: impl Into<Text>) {
 /// Does the same as [`tell`], but drops the diagnostic if standard error takes no output for 400 ms: for a
 /// program that must go on or end.
 pub fn try_tell(text: impl Into<Text>) {
-    if takes_output(io::stderr(), PollTimeout::from(PATIENCE_MS)) {
+    if takes_diagnostics() {
         tell(text);
     }
+}
+
+/// Waits until standard error takes output, for 400 ms at most. Returns whether it does.
+pub fn takes_diagnostics() -> bool {
+    takes_output(io::stderr(), PollTimeout::from(PATIENCE_MS))
 }
 
 /// Does the same as [`tell`], without the line end: for a question.

@@ -1,8 +1,8 @@
 //! The events of a run in progress, and the sinks that receive them.
 //!
 //! The engine sends each [`Event`] to one [`Sink`]. A [`FanOut`] passes events on to several sinks, such as a
-//! terminal, a page, or a test. The engine waits while a sink handles an event, but a sink cannot stop the
-//! run.
+//! terminal, a page, or a test. The engine waits while a sink handles an event, so a sink whose output may
+//! take its time writes it on a thread of its own. A sink cannot stop the run.
 
 use crate::{
     measure::samples::Sample,

@@ -17,7 +17,7 @@ use clap::{
     Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
     builder::{PossibleValue, StringValueParser, TypedValueParser},
 };
-use frontend::{Text, one_line};
+use frontend::{Printer, Text, one_line};
 use serde::Serialize;
 use std::{
     ffi::OsStr,
@@ -383,9 +383,22 @@ fn report_failure(error: io::Error) -> Failure {
 fn show(report: RenderedReport) -> Result<(), Failure> {
     print(report.text)?;
     for note in report.notes {
-        frontend::tell(format!("note: {}", one_line(&note)));
+        frontend::tell(note_line(&note));
     }
     Ok(())
+}
+
+/// Does the same as [`show`] in a program that must end: a stream that takes nothing for 400 ms gets no more.
+fn try_show(report: RenderedReport) -> Result<(), Failure> {
+    let printed = Printer::start().and_then(|printer| printer.finish(report.text));
+    for note in report.notes {
+        frontend::try_tell(note_line(&note));
+    }
+    printed.map_err(Failure::lab)
+}
+
+fn note_line(note: &str) -> String {
+    format!("note: {}", one_line(note))
 }
 
 /// Shows what the login shells of hosts have printed before running anything.

@@ -3,7 +3,7 @@
 use super::{
     Failure, KernelArgs, LabArgs, SelectionArgs,
     plan::resolve,
-    read, show, terminal,
+    read, show, terminal, try_show,
     watch::{listen, serve},
 };
 use crate::{
@@ -27,7 +27,10 @@ use crate::{
 };
 use clap::Args;
 use frontend::one_line;
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 pub(super) const AFTER_HELP: &str = "Examples:
   testbed run scenarios/smoke.yaml
@@ -114,7 +117,7 @@ pub(super) fn run(args: &RunArgs, version: &'static str) -> Result<u8, Failure> 
     store.set_version(version);
     let server = listener.map(|listener| serve(listener, store.folder())).transpose()?;
     let mut bench = QemuBench::new(options, &plan);
-    let sinks = sinks(args.quiet, args.verbose);
+    let (interrupter, interrupt) = Interrupt::new();
     let runtime = super::runtime()?;
     let ended = runtime.block_on(async {
         let notice = || {
@@ -122,11 +125,14 @@ pub(super) fn run(args: &RunArgs, version: &'static str) -> Result<u8, Failure> 
                 "Interrupted: ending the current attempt. Press Ctrl-C again to quit immediately.",
             );
         };
-        let interrupt = Interrupt::on_signals(notice).map_err(Failure::lab)?;
+        interrupter.on_signals(notice).map_err(Failure::lab)?;
+        let sinks = sinks(args.quiet, args.verbose, &interrupt).map_err(Failure::lab)?;
         let run = Box::pin(run::run(&plan, &mut store, &mut bench, &sinks, &interrupt));
         run.await.map_err(Failure::lab)
     });
-    let code = conclude(args, &plan, &store, ended, server);
+    let code = conclude(args, &plan, &store, ended, server, &interrupt);
+    // A run without results has an error to show.
+    interrupt.run_has_ended();
     // After an interruption, a `vagrant` may still be running on a thread that cannot be cancelled.
     runtime.shutdown_background();
     code
@@ -139,6 +145,7 @@ fn conclude(
     store: &Store,
     ended: Result<RunOutcome, Failure>,
     server: Option<Server>,
+    interrupt: &Interrupt,
 ) -> Result<u8, Failure> {
     // The removal is not the reason for the failure, so its own errors do not matter.
     if ended.is_err() && args.resume.is_none() && store.remove_if_empty().unwrap_or(false) {
@@ -165,7 +172,10 @@ fn conclude(
     let screen = terminal::screen();
     let page = FormatName::Html.format(screen).finished(&run).map_err(Failure::lab)?.text;
     let written = summarized.and_then(|()| store.write_report(page.as_str()));
-    let shown = show(format.format(screen).finished(&run).map_err(Failure::lab)?);
+    // Nothing is lost any more, so a signal need not wait for a reader of the results.
+    interrupt.run_has_ended();
+    let report = format.format(screen).finished(&run).map_err(Failure::lab)?;
+    let shown = if interrupt.is_requested() { try_show(report) } else { show(report) };
     let folder = shell_word(&store.folder().display().to_string());
     match ended {
         Ok(RunOutcome::Complete) => {
@@ -177,9 +187,9 @@ fn conclude(
         }
         Ok(RunOutcome::Interrupted) => {
             if let Err(error) = written {
-                frontend::tell(format!("{}{error}", super::ERROR));
+                frontend::try_tell(format!("{}{error}", super::ERROR));
             }
-            frontend::tell(format!("Interrupted. Continue with: testbed run --resume {folder}"));
+            frontend::try_tell(format!("Interrupted. Continue with: testbed run --resume {folder}"));
             Ok(interrupt::EXIT_CODE)
         }
         Err(failure) => {
@@ -249,17 +259,19 @@ fn default_folder(name: &str) -> PathBuf {
 }
 
 /// Returns the sinks of the run's events: live progress on a terminal, plain lines elsewhere.
-fn sinks(quiet: bool, verbose: bool) -> FanOut {
+fn sinks(quiet: bool, verbose: bool, interrupt: &Interrupt) -> io::Result<FanOut> {
     let mut sinks = FanOut::default();
     if quiet {
-        return sinks;
+        return Ok(sinks);
     }
-    let stderr = std::io::stderr();
+    let stderr = io::stderr();
     let color = terminal::colored(&stderr);
+    let interrupt = interrupt.clone();
+    let is_hurried = move || interrupt.is_requested();
     if terminal::redraws(&stderr) {
-        sinks.add(Live::start(color, verbose));
+        sinks.add(Live::start(color, verbose, is_hurried)?);
     } else {
-        sinks.add(Plain::new(color, verbose));
+        sinks.add(Plain::start(color, verbose, is_hurried)?);
     }
-    sinks
+    Ok(sinks)
 }

@@ -35,7 +35,8 @@ pub(super) fn watch(args: &WatchArgs) -> Result<u8, Failure> {
     Folder::read(&args.dir).map_err(Failure::input)?;
     let _server = serve(listen(&args.address)?, &args.dir)?;
     super::runtime()?.block_on(async {
-        let interrupt = interrupt::Interrupt::on_signals(|| ()).map_err(Failure::lab)?;
+        let (interrupter, interrupt) = interrupt::Interrupt::new();
+        interrupter.on_signals(|| ()).map_err(Failure::lab)?;
         interrupt.requested().await;
         Ok(interrupt::EXIT_CODE)
     })

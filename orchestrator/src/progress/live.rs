@@ -1,6 +1,6 @@
 //! Progress on a terminal: a bar for the run, and a line for the migration in progress.
 
-use super::{CurrentPhase, outcome_line, painted};
+use super::{CurrentPhase, display::Display, outcome_line, painted};
 use crate::{
     event::{Event, Sink},
     layout::about,
@@ -10,6 +10,7 @@ use crate::{
 use frontend::{Text, one_line};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
+    io,
     sync::{Arc, Mutex, Weak},
     thread,
     time::{Duration, Instant},
@@ -24,15 +25,23 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// A bar and a line at the bottom of the terminal, which are redrawn when something happens, and the
 /// remaining time, which is updated every second.
+#[derive(Debug)]
 pub struct Live {
-    all: MultiProgress,
-    run: ProgressBar,
-    attempt: ProgressBar,
+    display: Display,
+    bars: Bars,
     /// The attempt in progress. The thread that counts the time down ends when it is dropped.
     current: Arc<Mutex<CurrentAttempt>>,
     phase: Mutex<CurrentPhase>,
     color: bool,
     verbose: bool,
+}
+
+/// What is at the bottom of the terminal. Copies share it.
+#[derive(Debug, Clone)]
+struct Bars {
+    all: MultiProgress,
+    run: ProgressBar,
+    attempt: ProgressBar,
 }
 
 /// The attempt in progress: what the first line shows beside the bar.
@@ -57,16 +66,8 @@ impl CurrentAttempt {
     }
 }
 
-impl Live {
-    /// Starts drawing on standard error, in color if `color` is set, with details if `verbose` is.
-    pub fn start(color: bool, verbose: bool) -> Self {
-        let target = ProgressDrawTarget::stderr_with_hz(REDRAWS_PER_SECOND);
-        let live = Self::on(target, color, verbose);
-        count_down(&live.current, live.run.clone());
-        live
-    }
-
-    fn on(target: ProgressDrawTarget, color: bool, verbose: bool) -> Self {
+impl Bars {
+    fn on(target: ProgressDrawTarget, color: bool) -> Self {
         let all = MultiProgress::with_draw_target(target);
         let run = all.add(ProgressBar::new(0));
         let attempt = all.add(ProgressBar::new_spinner());
@@ -79,16 +80,50 @@ impl Live {
             run.set_style(bar);
             attempt.set_style(line);
         }
-        Self { all, run, attempt, current: Arc::default(), phase: Mutex::default(), color, verbose }
+        Self { all, run, attempt }
+    }
+
+    fn print(&self, line: &Text) {
+        // The run continues even if the terminal is gone.
+        let _ = self.all.println(line.as_str());
+    }
+}
+
+impl Live {
+    /// Starts drawing on standard error, in color if `color` is set, with details if `verbose` is. At the end
+    /// of the run it waits until everything is drawn, unless `is_hurried` and the terminal takes no output.
+    ///
+    /// # Errors
+    /// If its thread cannot be started.
+    pub fn start(
+        color: bool,
+        verbose: bool,
+        is_hurried: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let target = ProgressDrawTarget::stderr_with_hz(REDRAWS_PER_SECOND);
+        let live = Self::on(target, Display::start(is_hurried)?, color, verbose);
+        count_down(&live.current, live.bars.run.clone());
+        Ok(live)
+    }
+
+    fn on(target: ProgressDrawTarget, display: Display, color: bool, verbose: bool) -> Self {
+        let bars = Bars::on(target, color);
+        Self { display, bars, current: Arc::default(), phase: Mutex::default(), color, verbose }
+    }
+
+    /// Draws after everything else.
+    fn draw(&self, drawing: impl FnOnce(&Bars) + Send + 'static) {
+        let bars = self.bars.clone();
+        self.display.show(move || drawing(&bars));
     }
 
     fn print(&self, line: impl Into<Text>) {
-        // The run continues even if the terminal is gone.
-        let _ = self.all.println(line.into().as_str());
+        let line = line.into();
+        self.draw(move |bars| bars.print(&line));
     }
 
     fn ended(&self, record: &Record) {
-        self.run.inc(1);
+        self.draw(|bars| bars.run.inc(1));
         let line = outcome_line(record);
         self.print(if self.color { painted(record.outcome, &line) } else { line.into() });
         for disagreement in &record.measured.disagreements {
@@ -120,19 +155,32 @@ impl Sink for Live {
         match event {
             Event::Message(text) => self.print(*text),
             Event::AttemptStarted { number, total, name, left } => {
-                self.run.set_length(*total as u64);
-                self.run.set_position(*number as u64 - 1);
+                let (position, length) = (*number as u64 - 1, *total as u64);
                 let started = CurrentAttempt { name: one_line(name), left: Some((Instant::now(), *left)) };
-                self.run.set_message(started.text(Instant::now()));
+                let text = started.text(Instant::now());
+                self.draw(move |bars| {
+                    bars.run.set_length(length);
+                    bars.run.set_position(position);
+                    bars.run.set_message(text);
+                });
                 *self.current.lock().unwrap() = started;
             }
-            Event::PhaseEntered(phase) => self.attempt.set_message(phase.describe()),
-            Event::Sampled(sample) => self.attempt.set_message(one_line(&sample_text(sample))),
+            Event::PhaseEntered(phase) => {
+                let text = phase.describe();
+                self.draw(move |bars| bars.attempt.set_message(text));
+            }
+            Event::Sampled(sample) => {
+                let (text, attempt) = (one_line(&sample_text(sample)), self.bars.attempt.clone());
+                self.display.show_now(move || attempt.set_message(text));
+            }
             Event::AttemptEnded(record) => self.ended(record),
             Event::RunEnded => {
                 self.current.lock().unwrap().left = None;
-                self.attempt.finish_and_clear();
-                self.run.finish_and_clear();
+                self.draw(|bars| {
+                    bars.attempt.finish_and_clear();
+                    bars.run.finish_and_clear();
+                });
+                self.display.finish();
             }
         }
     }
@@ -159,7 +207,6 @@ mod tests {
     use super::*;
     use crate::measure::samples::MemoryProgress;
     use indicatif::TermLike;
-    use std::io;
 
     /// A terminal of this width that keeps everything written to it.
     #[derive(Debug, Clone)]
@@ -231,12 +278,14 @@ mod tests {
         ] {
             let terminal = Paper(columns, Arc::default());
             let target = ProgressDrawTarget::term_like_with_hz(Box::new(terminal.clone()), 200);
-            let live = Live::on(target, false, false);
+            let live = Live::on(target, Display::start(|| false).unwrap(), false, false);
             let left = Duration::from_secs(125);
             live.handle(&Event::AttemptStarted { number: 3, total: 7, name, left });
+            live.display.finish();
             live.handle(&Event::Sampled(&sample()));
-            live.run.tick();
-            live.attempt.tick();
+            live.display.finish();
+            live.bars.run.tick();
+            live.bars.attempt.tick();
             let text = terminal.1.lock().unwrap().clone();
             assert!(text.contains(shown), "{columns}:\n{text}");
             assert!(text.contains("2/7"), "{columns}:\n{text}");

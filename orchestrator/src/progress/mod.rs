@@ -10,6 +10,7 @@ use frontend::{Text, one_line};
 use std::time::Instant;
 use units::Bytes;
 
+mod display;
 pub mod live;
 pub mod plain;
 

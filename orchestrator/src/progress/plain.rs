@@ -1,25 +1,34 @@
 //! Progress as plain lines, for logs and pipes: one when an attempt starts, and one when it ends.
 
-use super::{CurrentPhase, outcome_line, painted};
+use super::{CurrentPhase, display::Display, outcome_line, painted};
 use crate::{
     event::{Event, Sink},
     layout::about,
 };
 use frontend::{Text, one_line};
-use std::{sync::Mutex, time::Instant};
+use std::{io, sync::Mutex, time::Instant};
 
 /// A sink that writes lines to standard error.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Plain {
+    display: Display,
     color: bool,
     verbose: bool,
     phase: Mutex<CurrentPhase>,
 }
 
 impl Plain {
-    /// Creates a sink that colors outcomes if `color` is set, and shows phases if `verbose` is.
-    pub fn new(color: bool, verbose: bool) -> Self {
-        Self { color, verbose, phase: Mutex::default() }
+    /// Creates a sink that colors outcomes if `color` is set, and shows phases if `verbose` is. At the end of
+    /// the run it waits until everything is written, unless `is_hurried` and nobody reads.
+    ///
+    /// # Errors
+    /// If its thread cannot be started.
+    pub fn start(
+        color: bool,
+        verbose: bool,
+        is_hurried: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        Ok(Self { display: Display::start(is_hurried)?, color, verbose, phase: Mutex::default() })
     }
 
     /// Returns the lines that show an event.
@@ -48,8 +57,12 @@ impl Plain {
 
 impl Sink for Plain {
     fn handle(&self, event: &Event<'_>) {
-        for line in self.lines(event, Instant::now()) {
-            frontend::tell(line);
+        let lines = self.lines(event, Instant::now());
+        if !lines.is_empty() {
+            self.display.show(|| lines.into_iter().for_each(frontend::tell));
+        }
+        if matches!(event, Event::RunEnded) {
+            self.display.finish();
         }
     }
 }
@@ -68,8 +81,9 @@ mod tests {
             let at = |second: u32| start + Duration::from_secs(1) * second;
             (0..).zip(&events).flat_map(|(second, event)| sink.lines(event, at(second))).collect::<Vec<_>>()
         };
-        assert_eq!(shown(&Plain::new(false, false)), ["m"]);
+        let plain = |verbose| Plain::start(false, verbose, || false).unwrap();
+        assert_eq!(shown(&plain(false)), ["m"]);
         let phase = format!("        {}: 2.00 s", Phase::Boot.describe());
-        assert_eq!(shown(&Plain::new(false, true)), ["m", phase.as_str()]);
+        assert_eq!(shown(&plain(true)), ["m", phase.as_str()]);
     }
 }

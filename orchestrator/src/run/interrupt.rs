@@ -1,7 +1,16 @@
 //! Interruption of a run: the first SIGINT, SIGTERM or SIGHUP asks the run to stop, the second exits
-//! immediately.
+//! immediately, as does the first after the run has ended.
 
-use std::{future::poll_fn, io, process, task::Poll, thread};
+use std::{
+    future::poll_fn,
+    io, process,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::Poll,
+    thread,
+};
 use tokio::{
     runtime::Builder,
     signal::unix::{self, SignalKind, signal},
@@ -15,16 +24,49 @@ pub const EXIT_CODE: u8 = 130;
 #[derive(Debug, Clone)]
 pub struct Interrupt {
     requested: watch::Receiver<bool>,
+    run_has_ended: Arc<AtomicBool>,
 }
 
 /// The sending end of a request to stop a run.
 #[derive(Debug)]
-pub struct Interrupter(watch::Sender<bool>);
+pub struct Interrupter {
+    request: watch::Sender<bool>,
+    run_has_ended: Arc<AtomicBool>,
+}
 
 impl Interrupter {
     /// Asks the run to stop. Further calls have no effect.
     pub fn interrupt(&self) {
-        let _ = self.0.send(true);
+        let _ = self.request.send(true);
+    }
+
+    /// Makes the request at the first signal, which then calls `notice`. The second signal exits the process,
+    /// as does the first after [the run has ended](Interrupt::run_has_ended). Signals that this process was
+    /// started to ignore stay ignored.
+    ///
+    /// # Errors
+    /// If the signals cannot be caught.
+    pub fn on_signals(self, notice: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        // A separate thread, because the main thread may wait for a reader of its results.
+        let runtime = Builder::new_current_thread().enable_io().build()?;
+        let mut signals = {
+            let _context = runtime.enter();
+            frontend::termination_signals()
+                .map(|caught| signal(SignalKind::from_raw(caught as i32)))
+                .collect::<io::Result<Vec<_>>>()?
+        };
+        thread::Builder::new().name("signals".into()).spawn(move || {
+            runtime.block_on(arrival(&mut signals));
+            if !self.run_has_ended.load(Relaxed) {
+                self.interrupt();
+                // It may wait for the terminal. The run also ends without it.
+                let _ = thread::Builder::new().spawn(notice);
+                runtime.block_on(arrival(&mut signals));
+            }
+            // Everything that this process started ends with it.
+            process::exit(EXIT_CODE.into());
+        })?;
+        Ok(())
     }
 }
 
@@ -40,35 +82,15 @@ async fn arrival(signals: &mut [unix::Signal]) {
 impl Interrupt {
     /// Returns both ends of a request.
     pub fn new() -> (Interrupter, Self) {
-        let (sender, requested) = watch::channel(false);
-        (Interrupter(sender), Self { requested })
+        let (request, requested) = watch::channel(false);
+        let run_has_ended = Arc::<AtomicBool>::default();
+        let interrupter = Interrupter { request, run_has_ended: Arc::clone(&run_has_ended) };
+        (interrupter, Self { requested, run_has_ended })
     }
 
-    /// Returns a request that is made by the first signal, which then calls `notice`. The second signal exits
-    /// the process. Signals that this process was started to ignore stay ignored.
-    ///
-    /// # Errors
-    /// If the signals cannot be caught.
-    pub fn on_signals(notice: impl FnOnce() + Send + 'static) -> io::Result<Self> {
-        let (interrupter, interrupt) = Self::new();
-        // A separate thread, because the run's thread may wait for a terminal that does not accept output.
-        let runtime = Builder::new_current_thread().enable_io().build()?;
-        let mut signals = {
-            let _context = runtime.enter();
-            frontend::termination_signals()
-                .map(|caught| signal(SignalKind::from_raw(caught as i32)))
-                .collect::<io::Result<Vec<_>>>()?
-        };
-        thread::Builder::new().name("signals".into()).spawn(move || {
-            runtime.block_on(arrival(&mut signals));
-            interrupter.interrupt();
-            // It may wait for the terminal too. The run also ends without it.
-            let _ = thread::Builder::new().spawn(notice);
-            runtime.block_on(arrival(&mut signals));
-            // Everything that this process started ends with it.
-            process::exit(EXIT_CODE.into());
-        })?;
-        Ok(interrupt)
+    /// Tells that there is no run to stop any more: the next signal exits the process.
+    pub fn run_has_ended(&self) {
+        self.run_has_ended.store(true, Relaxed);
     }
 
     /// Returns whether the run was asked to stop.

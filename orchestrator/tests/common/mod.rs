@@ -1,10 +1,11 @@
 //! Shared helpers of this crate's tests: golden files, a mock bench, hosts in namespaces, and real runs.
 #![allow(dead_code, reason = "each test binary uses only some of these")]
 
+use nix::fcntl::{FcntlArg, fcntl};
 use std::{
     ffi::OsString,
     fs,
-    io::Write,
+    io::{PipeReader, PipeWriter, Write, pipe},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -64,6 +65,14 @@ pub(crate) fn write_script(path: &Path, text: &str) {
     let mut child = write.spawn().unwrap();
     child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success(), "cannot write {}", path.display());
+}
+
+/// Returns a pipe that takes nothing more until somebody reads.
+pub(crate) fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = pipe().unwrap();
+    let size = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+    writer.write_all(&vec![b'x'; usize::try_from(size).unwrap()]).unwrap();
+    (reader, writer)
 }
 
 /// Returns `PATH` with this folder added at the front.

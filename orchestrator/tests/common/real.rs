@@ -226,7 +226,16 @@ impl TestDir {
 
     /// Starts `testbed run` with this standard error.
     pub(crate) fn start_with_stderr(&self, args: &[&str], stderr: impl Into<Stdio>) -> RunningTestbed<'_> {
-        let stdout = File::create(self.dir.path().join("stdout")).unwrap();
+        self.start_with(args, File::create(self.dir.path().join("stdout")).unwrap(), stderr)
+    }
+
+    /// Starts `testbed run` with these outputs.
+    pub(crate) fn start_with(
+        &self,
+        args: &[&str],
+        stdout: impl Into<Stdio>,
+        stderr: impl Into<Stdio>,
+    ) -> RunningTestbed<'_> {
         let child = self.command(args).stdout(stdout).stderr(stderr).spawn().unwrap();
         RunningTestbed { dir: self, child, terminal: None }
     }
@@ -444,6 +453,10 @@ pub(crate) fn signal(pid: i32, signal: Signal) {
     kill(Pid::from_raw(pid), signal).unwrap();
 }
 
+/// The key that stops a terminal's output, and the one that restarts it.
+pub(crate) const CTRL_S: u8 = 0x13;
+pub(crate) const CTRL_Q: u8 = 0x11;
+
 struct Terminal {
     master: File,
     shown: Vec<u8>,
@@ -472,6 +485,11 @@ impl RunningTestbed<'_> {
     #[track_caller]
     pub(crate) fn wait_for_shown(&mut self, text: &str) {
         self.poll(&format!("`{text}` on the terminal"), |shown| shown.contains(text).then_some(()));
+    }
+
+    /// Presses a key on the terminal.
+    pub(crate) fn press(&mut self, key: u8) {
+        self.terminal.as_mut().expect("a terminal").master.write_all(&[key]).unwrap();
     }
 
     #[track_caller]

@@ -2,14 +2,17 @@
 
 use crate::{
     cli::{Finished, Sandbox, THRESHOLD, threshold_records},
-    common::mock,
+    common::{full_pipe, mock, real::signal},
 };
+use nix::sys::signal::Signal;
 use std::{
     fs::{self, OpenOptions},
     io::pipe,
     process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
-use testbed::{matrix::File, outcome::Outcome};
+use testbed::{matrix::File, outcome::Outcome, results::store};
 
 fn full() -> Stdio {
     OpenOptions::new().write(true).open("/dev/full").unwrap().into()
@@ -64,6 +67,30 @@ fn results_that_cannot_be_written_are_an_error() {
         closed.exits(code);
         assert!(!closed.stderr().contains("standard output"), "{}", closed.shown());
     }
+}
+
+#[test]
+fn a_signal_ends_a_run_whose_results_nobody_reads() {
+    let sandbox = Sandbox::with_run(THRESHOLD, threshold_records());
+    let (_unread, output) = full_pipe();
+    let mut run = sandbox.command(&["run", "--resume", "run"]).stdout(output).spawn().unwrap();
+    // It is in the system call 1 (write) on file descriptor 1.
+    let call = format!("/proc/{}/syscall", run.id());
+    while !fs::read_to_string(&call).unwrap().starts_with("1 0x1 ") {
+        assert_eq!(run.try_wait().unwrap(), None);
+        thread::sleep(Duration::from_millis(10));
+    }
+    signal(run.id().cast_signed(), Signal::SIGINT);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let ended = loop {
+        match run.try_wait().unwrap() {
+            None if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
+            ended => break ended,
+        }
+    };
+    let _ = run.kill();
+    assert_eq!(ended.expect("it ends").code(), Some(130));
+    assert!(sandbox.path("run").join(store::SUMMARY).exists());
 }
 
 /// Text that a terminal would interpret as commands: set the title, clear the screen, hide text; in one byte

@@ -5,20 +5,18 @@
 //! that cannot run prints `skipped:` and why.
 
 use crate::common::{
+    full_pipe,
     real::{
-        LeftoverCheck, Process, RunningTestbed, SMALL, TestDir, isolated, ready, ready_alone, signal, skipped,
+        CTRL_Q, CTRL_S, LeftoverCheck, Process, RunningTestbed, SMALL, TestDir, isolated, ready, ready_alone,
+        signal, skipped,
     },
     write_script,
 };
-use nix::{
-    fcntl::{FcntlArg, fcntl},
-    sys::signal::Signal,
-    unistd::geteuid,
-};
+use nix::{sys::signal::Signal, unistd::geteuid};
 use std::{
     collections::BTreeSet,
     fs::{self, OpenOptions},
-    io::{Write, pipe},
+    io::Read,
     os::unix::process::CommandExt,
     process::Command,
 };
@@ -470,28 +468,58 @@ fn a_run_whose_standard_error_is_full_is_recorded_and_can_be_interrupted() {
     });
 }
 
-/// A reader that has stopped reading, such as a pager: a diagnostic waits for it, but signals do not.
+/// A reader that has stopped reading, such as a pager.
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
-fn a_run_whose_standard_error_is_stuck_is_ended_by_the_second_interrupt() {
+fn a_run_whose_output_nobody_reads_goes_on_and_can_be_interrupted() {
     let Some(ready) = ready() else { return };
     isolated(&ready, || {
-        let dir = TestDir::new(&ready, SMALL);
+        let dir = TestDir::new(&ready, &small(2));
         let watch = LeftoverCheck::from_now();
-        let (reader, mut writer) = pipe().unwrap();
-        let page = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
-        writer.write_all(&vec![b'x'; usize::try_from(page).unwrap()]).unwrap();
-        let mut run = dir.start_with_stderr(&["matrix.yaml", "--out", "run"], writer);
-        // It is in the system call 1 (write) on file descriptor 2.
-        let call = format!("/proc/{}/syscall", run.pid());
-        let stuck = || fs::read_to_string(&call).is_ok_and(|call| call.starts_with("1 0x2 "));
-        run.wait_for("the first diagnostic", |_| stuck().then_some(()));
+        let (_unread, output) = full_pipe();
+        let arguments = ["-v", "matrix.yaml", "--out", "run"];
+        let mut run = dir.start_with(&arguments, output.try_clone().unwrap(), output);
+        run.wait_for("the second migration", |dir| dir.migrates("base.2").then_some(()));
         let networks = dir.networks();
         signal(run.pid(), Signal::SIGINT);
-        signal(run.pid(), Signal::SIGTERM);
         assert_eq!(run.end(), 130, "{}", dir.shown());
         watch.assert_nothing_left(&dir, &networks);
-        drop(reader);
+        assert_eq!(dir.outcomes(), [Outcome::Converged, Outcome::Interrupted], "{}", dir.shown());
+
+        // A run that is complete waits for the reader.
+        let (mut reader, errors) = full_pipe();
+        let mut run = dir.start_with_stderr(&["--resume", "run"], errors);
+        run.wait_for("a result", |dir| (dir.outcomes().last() == Some(&Outcome::Converged)).then_some(()));
+        let mut shown = String::new();
+        reader.read_to_string(&mut shown).unwrap();
+        assert!(shown.contains("[1/1] base") && shown.contains("base #2: converged in "), "{shown}");
+        assert_eq!(run.end(), 0, "{}", dir.shown());
+    });
+}
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn a_stopped_terminal_holds_up_no_run() {
+    let Some(ready) = ready() else { return };
+    isolated(&ready, || {
+        let dir = TestDir::new(&ready, &small(2));
+        let mut run = dir.start_on_terminal(&["matrix.yaml", "--out", "run"]);
+        run.wait_for_shown("accelerator");
+        run.press(CTRL_S);
+        run.wait_for("both attempts", |dir| (dir.outcomes().len() == 2).then_some(()));
+        assert!(!run.shown().contains("base #2"), "{}", run.shown());
+        run.press(CTRL_Q);
+        run.wait_for_shown("base #2: converged in ");
+        assert!(run.ended().success(), "{}", dir.shown());
+        assert!(run.shown().contains("base #1: converged in "), "{}", run.shown());
+        assert_eq!(dir.outcomes(), [Outcome::Converged; 2], "{}", dir.shown());
+
+        let mut run = dir.start_on_terminal(&["matrix.yaml", "--out", "stopped"]);
+        run.wait_for_shown("accelerator");
+        run.press(CTRL_S);
+        run.wait_for("QEMU", |p| p.processes().iter().any(|p| p.is_qemu("destination")).then_some(()));
+        signal(run.pid(), Signal::SIGTERM);
+        assert_eq!(run.end(), 130, "{}", dir.shown());
     });
 }
 
