@@ -12,7 +12,7 @@ use crate::{
     input,
     layout::shell_word,
     matrix::{Plan, Traces, selection::Selection},
-    progress::{live::Live, plain::Plain},
+    progress::{display::Display, live::Live, plain::Plain},
     report::{self, FinishedRun, FormatName},
     results::{
         store::{self, Store},
@@ -267,11 +267,11 @@ fn sinks(quiet: bool, verbose: bool, interrupt: &Interrupt) -> io::Result<FanOut
     let stderr = io::stderr();
     let color = terminal::colored(&stderr);
     let interrupt = interrupt.clone();
-    let is_hurried = move || interrupt.is_requested();
+    let display = Display::start(move || interrupt.is_requested())?;
     if terminal::redraws(&stderr) {
-        sinks.add(Live::start(color, verbose, is_hurried)?);
+        sinks.add(Live::start(display, color, verbose));
     } else {
-        sinks.add(Plain::start(color, verbose, is_hurried)?);
+        sinks.add(Plain::new(display, color, verbose));
     }
     Ok(sinks)
 }

@@ -19,7 +19,7 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// A thread that does one drawing after the other. The run, which is measured at the same time, does not wait
 /// for it.
-pub(super) struct Display {
+pub struct Display {
     jobs: Sender<Job>,
     waiting: Arc<AtomicUsize>,
     is_hurried: Box<dyn Fn() -> bool + Send + Sync>,
@@ -30,7 +30,7 @@ impl Display {
     ///
     /// # Errors
     /// If the thread cannot be started.
-    pub(super) fn start(is_hurried: impl Fn() -> bool + Send + Sync + 'static) -> io::Result<Self> {
+    pub fn start(is_hurried: impl Fn() -> bool + Send + Sync + 'static) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>();
         let waiting = Arc::<AtomicUsize>::default();
         let left = Arc::clone(&waiting);
@@ -44,14 +44,14 @@ impl Display {
     }
 
     /// Shows something after everything else, without waiting for it.
-    pub(super) fn show(&self, job: impl FnOnce() + Send + 'static) {
+    pub fn show(&self, job: impl FnOnce() + Send + 'static) {
         self.waiting.fetch_add(1, Relaxed);
         // The thread ends with this sender.
         let _ = self.jobs.send(Box::new(job));
     }
 
     /// Shows something that is soon replaced by something newer, unless something else already waits.
-    pub(super) fn show_now(&self, job: impl FnOnce() + Send + 'static) {
+    pub fn show_now(&self, job: impl FnOnce() + Send + 'static) {
         if self.waiting.load(Relaxed) == 0 {
             self.show(job);
         }
@@ -59,7 +59,7 @@ impl Display {
 
     /// Waits until everything is shown. If the program must end, gives up once standard error takes no output
     /// for 400 ms.
-    pub(super) fn finish(&self) {
+    pub fn finish(&self) {
         let (not_yet, shown) = mpsc::channel::<()>();
         self.show(|| drop(not_yet));
         while shown.recv_timeout(CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) {

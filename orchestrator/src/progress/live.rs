@@ -10,7 +10,6 @@ use crate::{
 use frontend::{Text, one_line};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
-    io,
     sync::{Arc, Mutex, Weak},
     thread,
     time::{Duration, Instant},
@@ -90,20 +89,13 @@ impl Bars {
 }
 
 impl Live {
-    /// Starts drawing on standard error, in color if `color` is set, with details if `verbose` is. At the end
-    /// of the run it waits until everything is drawn, unless `is_hurried` and the terminal takes no output.
-    ///
-    /// # Errors
-    /// If its thread cannot be started.
-    pub fn start(
-        color: bool,
-        verbose: bool,
-        is_hurried: impl Fn() -> bool + Send + Sync + 'static,
-    ) -> io::Result<Self> {
+    /// Starts drawing on standard error, in color if `color` is set, with details if `verbose` is. Waits at
+    /// the end of the run until [everything is shown](Display::finish).
+    pub fn start(display: Display, color: bool, verbose: bool) -> Self {
         let target = ProgressDrawTarget::stderr_with_hz(REDRAWS_PER_SECOND);
-        let live = Self::on(target, Display::start(is_hurried)?, color, verbose);
+        let live = Self::on(target, display, color, verbose);
         count_down(&live.current, live.bars.run.clone());
-        Ok(live)
+        live
     }
 
     fn on(target: ProgressDrawTarget, display: Display, color: bool, verbose: bool) -> Self {
@@ -207,6 +199,7 @@ mod tests {
     use super::*;
     use crate::measure::samples::MemoryProgress;
     use indicatif::TermLike;
+    use std::io;
 
     /// A terminal of this width that keeps everything written to it.
     #[derive(Debug, Clone)]

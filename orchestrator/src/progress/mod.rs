@@ -1,4 +1,5 @@
-//! Progress messages of a run, for people: [`live`] on a terminal, [`plain`] lines elsewhere.
+//! Progress messages of a run, for people: [`live`] on a terminal, [`plain`] lines elsewhere. Both go to a
+//! [`display`], for which the run does not wait.
 
 use crate::{
     event::Event,
@@ -10,7 +11,7 @@ use frontend::{Text, one_line};
 use std::time::Instant;
 use units::Bytes;
 
-mod display;
+pub mod display;
 pub mod live;
 pub mod plain;
 

@@ -6,7 +6,7 @@ use crate::{
     layout::about,
 };
 use frontend::{Text, one_line};
-use std::{io, sync::Mutex, time::Instant};
+use std::{sync::Mutex, time::Instant};
 
 /// A sink that writes lines to standard error.
 #[derive(Debug)]
@@ -18,17 +18,10 @@ pub struct Plain {
 }
 
 impl Plain {
-    /// Creates a sink that colors outcomes if `color` is set, and shows phases if `verbose` is. At the end of
-    /// the run it waits until everything is written, unless `is_hurried` and nobody reads.
-    ///
-    /// # Errors
-    /// If its thread cannot be started.
-    pub fn start(
-        color: bool,
-        verbose: bool,
-        is_hurried: impl Fn() -> bool + Send + Sync + 'static,
-    ) -> io::Result<Self> {
-        Ok(Self { display: Display::start(is_hurried)?, color, verbose, phase: Mutex::default() })
+    /// Creates a sink that colors outcomes if `color` is set, and shows phases if `verbose` is. It waits at
+    /// the end of the run until [everything is shown](Display::finish).
+    pub fn new(display: Display, color: bool, verbose: bool) -> Self {
+        Self { display, color, verbose, phase: Mutex::default() }
     }
 
     /// Returns the lines that show an event.
@@ -81,7 +74,7 @@ mod tests {
             let at = |second: u32| start + Duration::from_secs(1) * second;
             (0..).zip(&events).flat_map(|(second, event)| sink.lines(event, at(second))).collect::<Vec<_>>()
         };
-        let plain = |verbose| Plain::start(false, verbose, || false).unwrap();
+        let plain = |verbose| Plain::new(Display::start(|| false).unwrap(), false, verbose);
         assert_eq!(shown(&plain(false)), ["m"]);
         let phase = format!("        {}: 2.00 s", Phase::Boot.describe());
         assert_eq!(shown(&plain(true)), ["m", phase.as_str()]);

@@ -8,6 +8,8 @@ use std::{
     io::{PipeReader, PipeWriter, Write, pipe},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 use testbed::matrix::{File, Plan};
 
@@ -65,6 +67,19 @@ pub(crate) fn write_script(path: &Path, text: &str) {
     let mut child = write.spawn().unwrap();
     child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success(), "cannot write {}", path.display());
+}
+
+/// Waits until `look` finds something, and returns it.
+#[track_caller]
+pub(crate) fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "timed out waiting for {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Returns a pipe that takes nothing more until somebody reads.

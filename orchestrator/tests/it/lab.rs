@@ -2,7 +2,10 @@
 //!
 //! Each test has its own PID namespace, so that it finds no other runs in `/proc`.
 
-use crate::common::real::{copy_program, shell_without_other_processes, skipped};
+use crate::common::{
+    real::{copy_program, shell_without_other_processes, skipped},
+    wait_until,
+};
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::{Pid, geteuid, getpgid},
@@ -17,15 +20,12 @@ use std::{
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tempfile::TempDir;
 
 /// The user `nobody`, an ordinary user that every system has.
 const NOBODY: u32 = 65_534;
-
-/// How long to wait for something that must happen.
-const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The environment variable that marks a test's processes.
 const MARKER: &str = "TESTBED_TEST_LAB";
@@ -193,18 +193,6 @@ fn exit_and_output(output: &Output) -> (i32, String, String) {
     let code = output.status.code().unwrap_or_else(|| -output.status.signal().unwrap());
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     (code, text(&output.stdout), text(&output.stderr))
-}
-
-#[track_caller]
-fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + TIMEOUT;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "timed out waiting for {what}");
-        thread::sleep(Duration::from_millis(10));
-    }
 }
 
 #[test]

@@ -2,15 +2,13 @@
 
 use crate::{
     cli::{Finished, Sandbox, THRESHOLD, threshold_records},
-    common::{full_pipe, mock, real::signal},
+    common::{full_pipe, mock, real::signal, wait_until},
 };
 use nix::sys::signal::Signal;
 use std::{
     fs::{self, OpenOptions},
     io::pipe,
     process::{Command, Stdio},
-    thread,
-    time::{Duration, Instant},
 };
 use testbed::{matrix::File, outcome::Outcome, results::store};
 
@@ -76,20 +74,10 @@ fn a_signal_ends_a_run_whose_results_nobody_reads() {
     let mut run = sandbox.command(&["run", "--resume", "run"]).stdout(output).spawn().unwrap();
     // It is in the system call 1 (write) on file descriptor 1.
     let call = format!("/proc/{}/syscall", run.id());
-    while !fs::read_to_string(&call).unwrap().starts_with("1 0x1 ") {
-        assert_eq!(run.try_wait().unwrap(), None);
-        thread::sleep(Duration::from_millis(10));
-    }
+    wait_until("the results", || fs::read_to_string(&call).unwrap().starts_with("1 0x1 ").then_some(()));
     signal(run.id().cast_signed(), Signal::SIGINT);
-    let deadline = Instant::now() + Duration::from_secs(60);
-    let ended = loop {
-        match run.try_wait().unwrap() {
-            None if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
-            ended => break ended,
-        }
-    };
-    let _ = run.kill();
-    assert_eq!(ended.expect("it ends").code(), Some(130));
+    let ended = wait_until("the end of the run", || run.try_wait().unwrap());
+    assert_eq!(ended.code(), Some(130));
     assert!(sandbox.path("run").join(store::SUMMARY).exists());
 }
 

@@ -448,6 +448,17 @@ fn an_interrupt_ends_the_attempt_and_the_run() {
     });
 }
 
+/// Interrupts a run of two attempts in the second one, which must be recorded, and nothing left.
+#[track_caller]
+fn interrupt_second_attempt(dir: &TestDir, mut run: RunningTestbed<'_>, watch: &LeftoverCheck) {
+    run.wait_for("the second migration", |dir| dir.migrates("base.2").then_some(()));
+    let networks = dir.networks();
+    signal(run.pid(), Signal::SIGINT);
+    assert_eq!(run.end(), 130, "{}", dir.shown());
+    watch.assert_nothing_left(dir, &networks);
+    assert_eq!(dir.outcomes(), [Outcome::Converged, Outcome::Interrupted], "{}", dir.shown());
+}
+
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_run_whose_standard_error_is_full_is_recorded_and_can_be_interrupted() {
@@ -456,13 +467,8 @@ fn a_run_whose_standard_error_is_full_is_recorded_and_can_be_interrupted() {
         let dir = TestDir::new(&ready, &small(2));
         let full = || OpenOptions::new().write(true).open("/dev/full").unwrap();
         let watch = LeftoverCheck::from_now();
-        let mut run = dir.start_with_stderr(&["matrix.yaml", "--out", "run"], full());
-        run.wait_for("the second migration", |dir| dir.migrates("base.2").then_some(()));
-        let networks = dir.networks();
-        signal(run.pid(), Signal::SIGINT);
-        assert_eq!(run.end(), 130, "{}", dir.shown());
-        watch.assert_nothing_left(&dir, &networks);
-        assert_eq!(dir.outcomes(), [Outcome::Converged, Outcome::Interrupted], "{}", dir.shown());
+        let run = dir.start_with_stderr(&["matrix.yaml", "--out", "run"], full());
+        interrupt_second_attempt(&dir, run, &watch);
         let run = dir.start_with_stderr(&["--resume", "run"], full());
         assert_eq!(run.end(), 0, "{}", dir.shown());
     });
@@ -478,13 +484,8 @@ fn a_run_whose_output_nobody_reads_goes_on_and_can_be_interrupted() {
         let watch = LeftoverCheck::from_now();
         let (_unread, output) = full_pipe();
         let arguments = ["-v", "matrix.yaml", "--out", "run"];
-        let mut run = dir.start_with(&arguments, output.try_clone().unwrap(), output);
-        run.wait_for("the second migration", |dir| dir.migrates("base.2").then_some(()));
-        let networks = dir.networks();
-        signal(run.pid(), Signal::SIGINT);
-        assert_eq!(run.end(), 130, "{}", dir.shown());
-        watch.assert_nothing_left(&dir, &networks);
-        assert_eq!(dir.outcomes(), [Outcome::Converged, Outcome::Interrupted], "{}", dir.shown());
+        let run = dir.start_with(&arguments, output.try_clone().unwrap(), output);
+        interrupt_second_attempt(&dir, run, &watch);
 
         // A run that is complete waits for the reader.
         let (mut reader, errors) = full_pipe();
